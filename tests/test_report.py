@@ -89,7 +89,7 @@ def test_report_is_one_complete_page(written):
         "chinchilla",
         "Held-out error",
         "frontier",
-        "With 10 times the compute of the largest run",
+        "10 times the compute of the largest run",
         "100 times the compute",
         "tagged feed_forward",
     ):
@@ -204,21 +204,29 @@ def test_the_page_is_interactive_in_a_browser(written, browser):
     assert browser.get_log("browser") == []
 
 
-def test_the_point_of_the_answer_follows_its_event(written, browser):
+def test_figures_follow_the_sliders(written, browser):
     page, runs, _ = written
     browser.get(page.as_uri())
     ask = browser.execute_script
-    before = ask("return document.getElementById('deviation-words').textContent")
-    C = 3 * float(runs.C.max())
-    ask(
-        "document.dispatchEvent(new CustomEvent('answer', {detail: {C: arguments[0], N: 1e5, "
-        "D: 1e7, L: 3, L_low: 2.9, L_high: 3.1}}))",
-        C,
+    words = "return ['deviation-words', 'laws-words'].map(id => document.getElementById(id)"
+    words += ".textContent)"
+    wait_for(lambda: all("With 10 times" in text for text in ask(words)))
+    before = ask(
+        "const drawn = id => document.getElementById('plot-' + id).plot;"
+        "return [drawn('hero').xRange[1], drawn('deviation').xRange[0], drawn('laws').xRange[0]]"
     )
-    after = ask("return document.getElementById('deviation-words').textContent")
-    assert before and after != before
-    right = ask("return document.getElementById('plot-hero').plot.xRange[1]")
-    assert right >= C and browser.get_log("browser") == []
+    ask(
+        "const at = document.getElementById('planner-C-number');"
+        "at.value = arguments[0]; at.dispatchEvent(new Event('input'))",
+        str(80 * float(runs.C.max())),
+    )
+    wait_for(lambda: all("With 80 times" in text for text in ask(words)))
+    after = ask(
+        "const drawn = id => document.getElementById('plot-' + id).plot;"
+        "return [drawn('hero').xRange[1], drawn('deviation').xRange[0], drawn('laws').xRange[0]]"
+    )
+    assert after[0] > before[0] and after[1] > before[1] and after[2] < before[2]
+    assert browser.get_log("browser") == []
 
 
 def test_the_runs_are_moved_with_the_axes_and_drawn_again_at_rest(written, browser):
@@ -423,27 +431,72 @@ def settle(browser):
     wait_for(lambda: browser.execute_script("return document.documentElement.dataset.drawn"))
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everyone_can_read_the_page(written, browser, width, scheme):
+def serious(browser):
+    """What axe-core finds on the page that keeps people from reading or using it."""
     axe = pytest.importorskip("axe_core_python", reason="needs axe-core-python")
-    emulate(browser, width, scheme)
-    browser.get(written[0].as_uri())
-    settle(browser)
-    # the page is as wide as the screen; what is wider scrolls in its own box
-    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     (script,) = Path(axe.__file__).parent.glob("axe.min.js")
     browser.execute_script(script.read_text("utf-8"))
     found = browser.execute_async_script("axe.run().then(arguments[arguments.length - 1])")
-    serious = {
+    return {
         each["id"]: [node["html"][:200] for node in each["nodes"][:3]]
         for each in found["violations"]
         if each["impact"] in ("serious", "critical")
     }
-    assert not serious, serious
 
 
-def test_a_second_sweep_stands_beside_the_first(tmp_path, sweep, monkeypatch):
+@pytest.mark.parametrize("width", [1280, 360])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everyone_can_read_the_page(written, browser, width, scheme):
+    emulate(browser, width, scheme)
+    browser.get(written[0].as_uri())
+    settle(browser)
+    # the page is as wide as the screen; what is wider scrolls in its own box
+    over = "return document.documentElement.scrollWidth - window.innerWidth"
+    assert browser.execute_script(over) <= 0
+    assert not serious(browser)
+
+
+def test_the_planner_is_used_with_the_keyboard_alone(written, browser):
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    emulate(browser, 360)
+    browser.get(written[0].as_uri())
+    settle(browser)
+    ask = browser.execute_script
+    focused = "return document.activeElement.id"
+    order, keys = [], ActionChains(browser)
+    for _ in range(20):
+        keys.send_keys(Keys.TAB).perform()
+        order.append(ask(focused))
+        if order[-1] == "planner-slider-C":
+            before = ask("return document.getElementById('planner-L').dataset.value")
+            keys.send_keys(Keys.PAGE_UP).perform()
+            wait_for(lambda: "10 times the" not in browser.find_element("id", "plan-0").text)
+            assert ask("return document.getElementById('planner-L').dataset.value") < before
+        elif order[-1] == "planner-unit":
+            keys.send_keys("d").perform()  # dollars
+        elif order[-1] == "planner-pin-N":
+            keys.send_keys(Keys.SPACE).perform()
+            wait_for(lambda: "as pinned" in browser.find_element("id", "plan-0").text)
+        elif order[-1] == "planner-copy":
+            break
+        shown = "const at = document.activeElement, box = at.getBoundingClientRect();"
+        shown += "return box.width > 0 && box.bottom > 0 && box.top < window.innerHeight"
+        assert ask(shown), order[-1]
+    wanted = [
+        "planner-C-number", "planner-unit", "planner-pin-C", "planner-slider-C",
+        "planner-device", "planner-precision", "planner-mfu", "planner-price",
+        "planner-N-number", "planner-pin-N", "planner-slider-N", "planner-D-number",
+    ]  # fmt: skip
+    assert order[: len(wanted)] == wanted and order[-1] == "planner-copy"
+    assert "--params" in browser.find_element("id", "planner-command").text
+    assert not serious(browser)
+    over = "return document.documentElement.scrollWidth - window.innerWidth"
+    assert ask(over) <= 0 and browser.get_log("browser") == []
+
+
+def test_a_second_sweep_stands_beside_the_first(tmp_path, sweep, monkeypatch, browser):
     runs, curves = sweep()
     for name, factor in (("one", 1.0), ("two", 1.05)):
         table.write(
@@ -460,6 +513,12 @@ def test_a_second_sweep_stands_beside_the_first(tmp_path, sweep, monkeypatch):
     assert beside["frontier"]["L"][0] == pytest.approx(
         1.05 * data_of(text)["hero"]["frontier"]["L"][0], rel=1e-2
     )
+    emulate(browser, 360, "dark")
+    browser.get(path.as_uri())
+    settle(browser)
+    over = "return document.documentElement.scrollWidth - window.innerWidth"
+    assert browser.execute_script(over) <= 0 and not serious(browser)
+    assert browser.get_log("browser") == []
     differences = text[text.index("Differences between the two sweeps") :]
     for word in ("best size N at", "loss at", "exponent of L(N)", "held-out error of the law"):
         assert word in differences[: differences.index("</table>")], word

@@ -8,7 +8,7 @@ from typing import Any
 
 from analysis.fitting.checks import FitError
 from analysis.in_words import times
-from analysis.planning.doubts import VAST_LOSS
+from analysis.planning.doubts import VAST, VAST_LOSS
 from analysis.planning.plan import Plan
 from analysis.planning.plans import plans
 from analysis.reporting.elements import (
@@ -21,6 +21,7 @@ from analysis.reporting.elements import (
     marked_up,
     number,
     percent,
+    sentence,
     table,
 )
 from analysis.reporting.evidence import frontier_values
@@ -108,8 +109,8 @@ class Beside:
                 f"{apart:+.3g}".replace("-", "−") if name == "L" else f"{times(apart)} times"
             )
             at = f"{words} at {number(first.C.value)} FLOPs" if first.C == second.C else words
-            yield _row(at, *(f"{write(q.value)} {interval(q.low, q.high, write)}" for q in (a, b)),
-                       difference)  # fmt: skip
+            vast = VAST_LOSS if name == "L" else VAST
+            yield _row(at, *(with_interval(q, write, vast=vast) for q in (a, b)), difference)
         yield _row("finished runs", *(str(len(s.runs)) for s in (self.first, self.second)), "")
         for name in ("N", "D", "C"):
             spans = [
@@ -165,7 +166,7 @@ def _answer(summary: Summary, plan: Plan | None) -> list[str]:
         ]
         out.append(facts(rows))
         if plan.doubts:
-            doubts = escape("; ".join(map(str, plan.doubts)))
+            doubts = escape(sentence("; ".join(map(str, plan.doubts))))
             out.append(f'<p><span class="mark bad">not supported</span> {doubts}</p>')
     if summary.choice is not None:
         out.append(f"<p>{mathml(summary.choice.first.law.formula)}</p>")

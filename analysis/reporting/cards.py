@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.data_limits import DataRule
 from analysis.fitting.combination import Combination
 from analysis.fitting.result import FitResult
 from analysis.fitting.status import worth_telling
@@ -150,13 +151,22 @@ def frontier_section(summary: Summary) -> list[str]:
     if not rows:
         return []
     header = ("method", "power of C", "exponent", "95 % interval", "use")
-    rule = [f"<p>{escape(sentence(str(summary.rule)))}</p>"] if summary.rule else []
+    rule = [f"<p>{_data_rule(summary.rule)}</p>"] if summary.rule else []
     return [
         "<h2>Compute-optimal frontier</h2>",
         "<p>The best size, data and loss grow as powers of the compute.</p>",
         table(header, rows, label="Exponents of the frontier by method"),
         *rule,
     ]
+
+
+def _data_rule(rule: DataRule) -> str:
+    return (
+        f"Data rule: {symbol('D')} ≥ {number(rule.coefficient)} {symbol('N')}"
+        f"<sup>{number(rule.exponent)}</sup> {interval(rule.low, rule.high)} keeps the loss within "
+        f"{percent(rule.overfit)} of its value on infinite data (Kaplan et al. 2020: {symbol('N')}"
+        f"<sup>{rule.paper}</sup>)."
+    )
 
 
 def ability_section(summary: Summary) -> list[str]:

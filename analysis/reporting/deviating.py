@@ -18,7 +18,6 @@ from analysis.planning.quantity import Quantity
 from analysis.reporting.elements import (
     canvas,
     count,
-    interval,
     live,
     loss,
     marked_up,
@@ -28,7 +27,7 @@ from analysis.reporting.elements import (
     table,
 )
 from analysis.reporting.evidence import law_frontier
-from analysis.reporting.plan_cards import budget_words
+from analysis.reporting.plan_cards import budget_words, with_interval
 from analysis.reporting.summary import Summary
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -36,8 +35,8 @@ FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 FLAT = 0.005
 """Sizes whose loss is within this share of the best are as good as it."""
 _HEADER = (
-    "size", "N", "D at this compute", "loss", "loss above the best", "compute for the best loss",
-    "D for the best loss",
+    "size", "N", "D at this compute", "loss", "loss above the best", "compute for the same loss",
+    "D for the same loss",
 )  # fmt: skip
 
 
@@ -49,7 +48,7 @@ def section(summary: Summary) -> list[str]:
     words = budget_words(plan.C.value, float(summary.runs["C"].max()))
     rows = [
         [
-            marked_up(f'<span data-factor="{factor:g}">{factor:g}× the best size</span>'),
+            marked_up(f'<span data-factor="{factor:g}">{factor:g} × best</span>'),
             *(numeric(live(key, text)) for key, text in _row(front, plan, factor)),
         ]
         for factor in FACTORS
@@ -61,8 +60,8 @@ def section(summary: Summary) -> list[str]:
         '<figure class="plot">',
         canvas("deviation", figure),
         '<figcaption id="deviation-words"></figcaption></figure>',
-        f"<p>Other sizes with {live('budget', words)}, and what they would need to reach the loss "
-        "of the best size:</p>",
+        f"<p>Other sizes with {live('budget', words)}, and the compute and tokens with which they "
+        "would reach the loss of the best size:</p>",
         table(_HEADER, rows, label="The price of other sizes", name="planner-cost"),
         "</div>",
     ]
@@ -81,21 +80,10 @@ def _row(front: Frontier, best: Plan, factor: float) -> Iterator[tuple[str, str]
         yield from (("over", "–"), ("price", "1"), ("tokens", count(D)))
         return
     at: dict[str, Any] = {"N": best.N.value, "D": best.D.value, "level": best.level}
-    yield "over", over_words(loss_over_best(front, factor=factor, **at))
+    over = Quantity(*(x - 1 for x in loss_over_best(front, factor=factor, **at)))
+    yield "over", with_interval(over, lambda share: percent(share, signed=True), vast=None)
     found = deviation(front, factor=factor, **at)
-    yield "price", price_words(found.compute)
+    reached = found.compute.value < np.inf
+    words = with_interval(found.compute, number).replace(" <", "× <")
+    yield "price", words if reached else "no amount of data reaches it"
     yield "tokens", count(found.D) if np.inf > found.D else "–"
-
-
-def over_words(q: Quantity) -> str:
-    """Return how far a loss is above the best one, with its interval, as HTML."""
-    ends = interval(q.low - 1, q.high - 1, lambda share: percent(share, signed=True))
-    return f'{percent(q.value - 1, signed=True)} <span class="interval">{ends}</span>'
-
-
-def price_words(q: Quantity) -> str:
-    """Return a ratio of computes with its interval, as HTML."""
-    if q.value == np.inf:
-        return "no amount of data reaches it"
-    ends = interval(q.low, q.high)
-    return f'{number(q.value)} times <span class="interval">{ends}</span>'

@@ -75,6 +75,11 @@ def percent(share: float, *, signed: bool = False) -> str:
     return f"{text.replace('-', '−')} %"
 
 
+def rule(text: str) -> str:
+    """Return words with a formula, such as '0.07 N^-0.3', as HTML with its powers raised."""
+    return notebook.expression(text).replace("<sup>-", "<sup>−")
+
+
 def cell(value: Any) -> str:
     """Return a table cell: numbers in three digits, text escaped, nothing for what is unknown."""
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):

@@ -51,12 +51,16 @@ def frontier_values(summary: Summary) -> dict[str, Any] | None:
         return None
     values = {name: found[name].to_numpy(float) for name in ("L", "L_low", "L_high")}
     out = {"C": C, **values, "N": found["N"].to_numpy(float), "D": found["D"].to_numpy(float)}
-    if isinstance(front.fit, Combination):
-        with np.errstate(all="ignore"):
-            wide = front.fit.predict_interval(
-                front.level, noise=True, kind="extrapolation", N=out["N"], D=out["D"]
-            )
-        out |= {"wide_low": wide[0], "wide_high": wide[1]}
+    best = {name: out[name] for name in ("N", "D")}
+    with np.errstate(all="ignore"):
+        if isinstance(front.fit, Combination):
+            narrow = front.fit.predict_interval(front.level, kind="statistical", **best)
+            wide = front.fit.predict_interval(front.level, noise=True, kind="extrapolation", **best)
+            out |= {"wide_low": wide[0], "wide_high": wide[1]}
+            out |= {"L_low": narrow[0], "L_high": narrow[1]}
+        elif front.fit is not None:  # of these runs, as the plan's, not of each draw's own best one
+            narrow = front.fit.predict_interval(front.level, **best)
+            out |= {"L_low": narrow[0], "L_high": narrow[1]}
     return {name: five_digits(x) for name, x in out.items()} | {"title": front.title}
 
 

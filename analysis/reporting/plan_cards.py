@@ -30,6 +30,7 @@ from analysis.reporting.elements import (
     number,
     numeric,
     percent,
+    rule,
     sentence,
     table,
 )
@@ -100,6 +101,7 @@ def with_interval(q: Quantity, write: Callable[[float], str], *, vast: float | N
     if q.low == q.high == q.value:
         return write(q.value)
     ends = interval(q.low, q.high, write, vast=vast)
+    ends = ends if ends.startswith("[") else f"({ends})"
     return f'{write(q.value)} <span class="interval">{ends}</span>'
 
 
@@ -116,8 +118,8 @@ def _card(name: str, plan: Plan, doubts: tuple[Status, ...], largest: float) -> 
         details(
             "How this was found",
             f"<p>From {escape(plan.source)}; {100 * plan.level:g} % intervals.</p>",
-            f"<p>Batch size: {live('B-source', escape(plan.recipe.origin('B')))}.</p>",
-            f"<p>Learning rate: {live('lr-source', escape(plan.recipe.origin('lr')))}.</p>",
+            f"<p>Batch size: {live('B-source', rule(plan.recipe.origin('B')))}.</p>",
+            f"<p>Learning rate: {live('lr-source', rule(plan.recipe.origin('lr')))}.</p>",
             f'<ul data-of="notes">{rest}</ul>',
         ),
         name=name,
@@ -138,7 +140,7 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str, str]]:
     yield "kin", "or, as the runs", _shape(plan.family_shape)
     memory = ""
     if plan.memory is not None:
-        gpus = ", ".join(f"{n} {escape(gpu)}" for gpu, n in plan.memory["gpus"].items())
+        gpus = " or ".join(f"{n} {escape(gpu)}" for gpu, n in plan.memory["gpus"].items())
         memory = f"{units.data_size(plan.memory['states'])}: at least {gpus}"
     yield "memory", "weights and optimizer", memory
 

@@ -71,12 +71,19 @@ function put(name, text, values = {}) {
 }
 function quantity(name, q, write, vast = VAST) {
   put(name, write(q.value), q);
-  put(name + '-interval', q.low === q.high && name !== 'L' ? 'as asked' : interval(q, write, vast));
+  const exact = q.low === q.high && name !== 'L', asked = state.pins.includes(name);
+  put(name + '-interval', !exact ? interval(q, write, vast) : asked ? 'as asked'
+    : 'follows from the pins');
 }
 function deviation({best, excess}) {
+  const less = percent(Math.max(excess, 0) / (1 + excess)).replace(' ', NBSP);
   put('deviation', excess === undefined ? '' : `At this compute ${count(best.N)} parameters on `
     + `${count(best.D)} tokens are best, with a loss of ${loss(best.L)}. A run of the best size `
-    + `reaches the loss of yours with ${percent(Math.max(excess, 0) / (1 + excess))} less compute.`);
+    + `reaches the loss of yours with ${less} less compute.`);
+}
+function drawCommand(words) {  // an option stays on the line of its value
+  const parts = words.map(text => Object.assign(document.createElement('span'), {textContent: text}));
+  element('command').replaceChildren(...parts.flatMap((part, i) => i ? [' ', part] : [part]));
 }
 function draw() {
   const found = answer();
@@ -104,15 +111,13 @@ function draw() {
   quantity('D', found.D, count);
   quantity('ratio', found.ratio, general);
   quantity('L', found.L, loss, VAST_LOSS);
-  const {B, S, lr, beyond} = found.recipe;
+  const {B, S, lr} = found.recipe;
   for (const [name, value, write] of [['B', B, count], ['S', S, count], ['lr', lr, general]]) {
     put(name, write(value), {value});
-    if (!data.recipe.sources[name]) continue;
-    const far = beyond[name] > data.extrapolation.inside ? `; ${times(beyond[name])}x beyond the runs` : '';
-    put(name + '-interval', data.recipe.sources[name] + far);
+    if (name !== 'S') element(name + '-interval').innerHTML = origin(found, name);
   }
   deviation(found);
-  put('command', command(found));
+  drawCommand(command(found));
   follow(found);
   const {C, N, D, L} = found;
   document.dispatchEvent(new CustomEvent('answer', {detail: {

@@ -107,6 +107,7 @@ STYLE = """
 .planner-command code { background: var(--paper); border: 1px solid var(--line);
   border-radius: .3rem; display: block; font-size: .85rem; margin: 0 0 .5rem;
   overflow-wrap: anywhere; padding: .5rem .7rem; }
+.planner-command span { display: inline-block; max-width: 100%; }
 .planner-play button { cursor: pointer; padding: .25rem .8rem; }
 .planner-hear { clip-path: inset(50%); height: 1px; overflow: hidden; position: absolute;
   white-space: nowrap; width: 1px; }
@@ -139,18 +140,20 @@ def section(summary: Summary) -> list[str]:
         return [*lines, "</section>"]
     return [
         *lines,
+        '<noscript><p class="planner-trust">The figures, sliders and filters of this page need '
+        "JavaScript. The numbers below are those of this answer.</p></noscript>",
         '<div class="planner-play">',
         "<div>",
         *_controls(),
+        "</div><div>",
+        *_numbers(),
         '<p class="planner-command">'
         '<code id="planner-command"></code>'
         '<button type="button" id="planner-copy">Copy as command</button> '
         '<button type="button" id="planner-reset">Reset</button> '
         '<span id="planner-copied" role="status"></span></p>',
         f'<p class="planner-note">{_holds(data)}</p>',
-        "</div>",
-        *_numbers(),
-        "</div>",
+        "</div></div>",
         '<div id="planner-live" class="planner-hear" role="status" aria-live="polite"></div>',
         f'<script type="application/json" id="planner-data">{embedded(data)}</script>',
         "</section>",
@@ -264,10 +267,9 @@ def _numbers() -> Iterator[str]:
         for name, label, unit in rows
     )
     yield (
-        '<div><table class="planner-numbers">'
+        '<table class="planner-numbers">'
         f"<caption>The answer, with {LEVEL:.0%} intervals</caption><tbody>{body}</tbody></table>"
         '<p id="planner-deviation" class="planner-words"></p>'
-        "</div>"
     )
 
 

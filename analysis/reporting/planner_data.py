@@ -32,6 +32,7 @@ from analysis.planning.recipe import recipe
 from analysis.planning.shape_family import TOLERANCE, WORDS, family_of
 from analysis.published import muennighoff2023
 from analysis.reporting.deviating import FACTORS, FLAT
+from analysis.reporting.elements import rule
 from analysis.reporting.law_numbers import CLOSE_LEVEL, FORMS, LEVEL, law_of
 from analysis.reporting.plan_cards import MARKS
 from analysis.reporting.summary import Summary
@@ -99,7 +100,10 @@ def _recipe(summary: Summary, fit: FitResult) -> dict[str, Any]:
     critical = summary.critical
     at = {"N": float(fit.runs["N"].max()), "D": float(fit.runs["D"].max()), "L": 3.0}
     here = recipe(**at, runs=fit.runs, critical=critical)
-    powers: dict[str, Any] = {"at": at, "sources": here.sources}
+    powers: dict[str, Any] = {
+        "at": at,
+        "sources": {name: rule(text) for name, text in here.sources.items()},
+    }
     moved = {x: recipe(**at | {x: math.e * at[x]}, runs=fit.runs, critical=critical) for x in at}
     for name in ("B", "lr"):
         value = getattr(here, name)

@@ -56,8 +56,11 @@ function interval({low, high}, write, vast) {  // analysis.in_words.interval
   if (above) return low >= 1e40 ? 'not bounded' : `[${end(low)},${space}not bounded above]`;
   return below ? `not bounded below, ${end(high)}` : `[${end(low)},${NBSP}${end(high)}]`;
 }
-const spread = (q, write, vast) => q.low === q.high && q.low === q.value ? write(q.value)
-  : `${write(q.value)} <span class="interval">${interval(q, write, vast)}</span>`;
+function spread(q, write, vast) {  // plan_cards.with_interval
+  if (q.low === q.high && q.low === q.value) return write(q.value);
+  const ends = interval(q, write, vast), shown = ends.startsWith('[') ? ends : `(${ends})`;
+  return `${write(q.value)} <span class="interval">${shown}</span>`;
+}
 function sentenceOf(text) {
   return text ? (text[0].toUpperCase() + text.slice(1)).replace(/[.;:,]*$/, '.') : '';
 }

@@ -46,11 +46,11 @@ function drawCard(name, found) {
     B: `${count(recipe.B)} tokens`, S: count(recipe.S), lr: number(recipe.lr),
     shape: shape(shapes.model), kin: shape(shapes.kin),
     memory: memory ? `${bytes(memory.states)}: at least `
-      + memory.gpus.map(([gpu, count]) => `${count} ${gpu}`).join(', ') : '',
+      + memory.gpus.map(([gpu, count]) => `${count} ${gpu}`).join(' or ') : '',
   };
   for (const [key, markup] of Object.entries(markups)) fill(card, key, markup);
   tell(card, 'doubts', sentenceOf(doubts.map(each => each.text).join('; ')));
-  for (const key of ['B', 'lr']) tell(card, `${key}-source`, origin(found, key));
+  for (const key of ['B', 'lr']) fill(card, `${key}-source`, origin(found, key));
   live(card, 'notes').replaceChildren(...model.notes(found).map(line => {
     const item = document.createElement('li');
     item.textContent = line;
@@ -89,7 +89,7 @@ function drawPrices(found) {
     if (factor === 1) continue;
     fill(row, 'over', spread(ratio(over), signed));
     fill(row, 'price', price.value === Infinity ? 'no amount of data reaches it'
-      : spread(price, number).replace(' <', ' times <'));
+      : spread(price, number).replace(' <', '× <'));
     const {value, low, high} = price;
     Object.assign(row.dataset, {factor, value, low, high, tokens: price.D, over: over.value});
     Object.assign(row.dataset, {overLow: over.low, overHigh: over.high});

@@ -93,5 +93,5 @@ function command(found) {
   if (found.asked.includes('D')) words.push(`--tokens ${word(state.D)}`);
   if (found.served) words.push(`--inference-tokens ${word(found.served)}`);
   if (found.unique < Infinity) words.push(`--unique-tokens ${word(found.unique)}`);
-  return words.join(' ');
+  return words;
 }

@@ -25,8 +25,8 @@ function compare({laws, curve, flat, budget}) {
   if (canvas.plot) canvas.plot.follow();
   else plots.push(new Plot(canvas, specs.deviation, state));
   find('deviation-words').textContent = `With ${budget}, sizes from ${shown(low, 'N')} to `
-    + `${shown(high, 'N')} parameters are within ${flat} of the best loss (green). The red line is `
-    + 'the law, with its 95 % interval; the dashed line is the chosen size.';
+    + `${shown(high, 'N')} parameters are within ${flat} of the best loss (green). The band is `
+    + 'the 95 % interval, and the dashed line is the chosen size.';
 }
 const table = new RunsTable(find('runs'), runs, state);
 paint();
