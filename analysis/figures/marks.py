@@ -25,6 +25,9 @@ BEYOND = 3.0
 WIDE = 30.0
 """Factor beyond lines as far as which their bands are shown."""
 
+_UNBOUNDED = 1e100
+"""An end of a band beyond this is not drawn."""
+
 Curve = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 """A function of x that returns (value, low, high)."""
 
@@ -191,7 +194,8 @@ def line(
     """
     start, end = start or low, end or high * BEYOND
     grid = np.geomspace(start, end, 121)
-    ax.fill_between(grid, *curve(grid)[1:], color=colour, alpha=0.15, lw=0, zorder=1)
+    ends = (np.where(end < _UNBOUNDED, end, np.nan) for end in curve(grid)[1:])
+    ax.fill_between(grid, *ends, color=colour, alpha=0.15, lw=0, zorder=1)
     for a, b in ((start, low), (high, end)):
         if b > a:
             x = np.geomspace(a, b, 41)
