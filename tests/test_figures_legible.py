@@ -130,9 +130,9 @@ def test_the_envelope_touches_the_curves_from_below(sweep, name):
         gaps += (np.interp(at, u, v) - np.interp(at, x, y)).tolist()
     assert min(gaps) == pytest.approx(0, abs=1e-9) and min(gaps) > -1e-9
     assert sum(gap < 1e-9 for gap in gaps) >= 2
-    drawn = {tuple(np.round(point, 9)) for path in collection.get_segments() for point in path}
+    drawn = np.log(np.concatenate(collection.get_segments()))
     for end in (0, -1):  # it ends where it touches a curve
-        assert tuple(np.round(line.get_xydata()[end], 9)) in drawn
+        assert np.abs(drawn - [x[end], y[end]]).max(axis=1).min() < 1e-9
 
 
 def test_some_of_very_many_curves_are_drawn_and_a_text_says_so(sweep, monkeypatch):
@@ -340,7 +340,7 @@ def test_a_band_without_bounds_does_not_squeeze_lines():
     ax = Figure().subplots()
     x = np.geomspace(1, 1e3, 9)
     ax.plot(x, x)
-    ax.fill_between(x, 1e-300, 1e300)
+    ax.fill_between(x, 1e-90, 1e90)
     ax.set(xscale="log", yscale="log")
     near_lines(ax)
     assert ax.get_ylim() == pytest.approx((1 / WIDE, 1e3 * WIDE))

@@ -1,5 +1,8 @@
 """Figures of tables of other scales, in both widths: a reader can read all of them."""
 
+import functools
+import importlib
+
 import numpy as np
 import pytest
 from batch_scans import batch_scan
@@ -16,6 +19,22 @@ NAMES = (
     "kaplan9", "kaplan10", "kaplan11", "kaplan18", "kaplan19", "kaplan23",
 )  # fmt: skip
 """Figures that are drawn within a few seconds."""
+
+
+_FITS = {
+    "compute": ("fit_law", "envelope"), "frontier": ("fit_frontier", "fit_critical_batch"),
+    "loss": ("fit_law",), "overfit": ("fit_law",), "shared_fits": ("critical_batch", "envelope"),
+}  # fmt: skip
+"""Functions by module that draw resamples, of which the looks of a figure need few."""
+
+
+@pytest.fixture
+def few_resamples(monkeypatch):
+    for name, functions in _FITS.items():
+        module = importlib.import_module(f"analysis.figures.{name}")
+        for function in functions:
+            quick = functools.partial(getattr(module, function), bootstrap=20)
+            monkeypatch.setattr(module, function, quick)
 
 
 def of_models(sweep):
@@ -40,7 +59,7 @@ def of_batch_sizes(sweep):
 
 
 @pytest.mark.parametrize("make", [of_models, of_six_runs, of_one_size, of_batch_sizes])
-def test_figures_of_other_scales_are_legible(make, sweep, tmp_path):
+def test_figures_of_other_scales_are_legible(make, sweep, few_resamples, tmp_path):
     runs, curves, least = make(sweep)
     rows = [] if curves is None else curves.to_dict("records")
     table.write(tmp_path, runs.to_dict("records"), rows)

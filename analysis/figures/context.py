@@ -115,7 +115,7 @@ def distributions(
         style.count_axis(left)
         style.loss_axis(left)
         style.loss_axis(right, which="x")
-        _legend_above(figure, left, width, "right: runs of one size are joined")
+        _legend_above(figure, left, width, "b: runs of one size are joined")
     return figure
 
 

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
+from matplotlib.transforms import Bbox
 
 from analysis.critical_batch import PAPER_EXPONENTS, CriticalBatch
 from analysis.critical_batch import contours as contours_of
@@ -107,9 +108,15 @@ def _optimum_axes(axes: Sequence[Axes]) -> None:
         ax.set_ylabel(f"Optimal {counted} ${name}_\\mathrm{{opt}}$")
     for ax, name in zip(axes, "ND", strict=True):
         near_lines(ax)
-        corner = Rectangle((0.4, 0.0), 0.6, 0.34, transform=ax.transAxes, visible=False)
-        make_room(ax, ax.add_patch(corner), ax.legend(loc="upper left"))
-        corner.remove()
+        legend = ax.legend(loc="upper left")
+        make_room(ax, legend)
+        slopes = _reference_slopes(ax, name)
+        box = Bbox.union([each.get_window_extent() for each in slopes])
+        box = box.transformed(ax.transAxes.inverted())
+        corner = Rectangle((box.x0, 0), 1 - box.x0, box.y1, transform=ax.transAxes, visible=False)
+        make_room(ax, ax.add_patch(corner), legend)
+        for each in (corner, *slopes):  # the slopes depend on the limits
+            each.remove()
         _reference_slopes(ax, name)
         style.count_axis(ax)
         style.count_axis(ax, which="y")
@@ -149,8 +156,9 @@ def _optima(ax: Axes, front: Frontier, name: str) -> None:
         ax.plot(used["C"], used[name], "o", color=colour, ms=4, mec="white", mew=0.5, zorder=5)
 
 
-def _reference_slopes(ax: Axes, name: str) -> None:
-    """Draw short lines with published slopes from one point in the lower right of log axes."""
+def _reference_slopes(ax: Axes, name: str) -> list[Artist]:
+    """Draw short lines with published slopes from one point in the lower right of log axes; return
+    them and their names."""
     (x0, x1), (y0, y1) = np.log10(ax.get_xlim()), np.log10(ax.get_ylim())
     slopes = sorted((powers[name], who, dashes) for who, powers, dashes in _SLOPES)
     texts = [
@@ -160,15 +168,16 @@ def _reference_slopes(ax: Axes, name: str) -> None:
     widths = [text.get_window_extent().width / ax.bbox.width for text in texts]
     end = 0.97 - max(widths)
     run = min(0.24, 0.3 * (y1 - y0) / slopes[-1][0] / (x1 - x0))
-    last = -np.inf
+    last, drawn = -np.inf, []
     for text, (slope, who, dashes) in zip(texts, slopes, strict=True):
         height = 0.05 + slope * run * (x1 - x0) / (y1 - y0)
-        ax.plot(
+        drawn += ax.plot(
             [end - run, end], [0.05, height], transform=ax.transAxes, color=style.GREY, lw=0.9,
             ls=dashes, label=f"_{who}", zorder=1,
         )  # fmt: skip
         last = max(height, last + text.get_window_extent().height / ax.bbox.height)
         text.set_position((end + 0.02, last))
+    return [*texts, *drawn]
 
 
 @listed("isoflop", "Hoffmann et al. 2022, Fig. 3", spec="isoflop")

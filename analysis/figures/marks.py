@@ -27,6 +27,9 @@ WIDE = 30.0
 MOST_LINES = 1000
 """Most learning curves in a panel: more hide one another."""
 
+_UNBOUNDED = 1e100
+"""An end of a band beyond this is not drawn."""
+
 Curve = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 """A function of x that returns (value, low, high)."""
 
@@ -114,10 +117,9 @@ def show_all(*axes: Axes) -> None:
 
 def near_lines(ax: Axes) -> None:
     """Limit a logarithmic y axis to WIDE times beyond its lines: wider bands would squeeze them."""
-    heights = np.concatenate([ln.get_ydata() for ln in ax.lines if len(ln.get_xdata())])
+    heights = np.concatenate([np.asarray(ln.get_ydata(), float) for ln in ax.lines])
     low, high = ax.get_ylim()
-    least, most = np.nanmin(heights.astype(float)), np.nanmax(heights.astype(float))
-    ax.set_ylim(max(low, least / WIDE), min(high, most * WIDE))
+    ax.set_ylim(max(low, np.nanmin(heights) / WIDE), min(high, np.nanmax(heights) * WIDE))
 
 
 def outside_band(ax: Axes, result: FitResult, x: str) -> list[Text]:
@@ -201,7 +203,8 @@ def line(
     """
     start, end = start or low, end or high * BEYOND
     grid = np.geomspace(start, end, 121)
-    ax.fill_between(grid, *curve(grid)[1:], color=colour, alpha=0.15, lw=0, zorder=1)
+    least, most = (np.where(end < _UNBOUNDED, end, np.nan) for end in curve(grid)[1:])
+    ax.fill_between(grid, least, most, color=colour, alpha=0.15, lw=0, zorder=1)
     for a, b in ((start, low), (high, end)):
         if b > a:
             x = np.geomspace(a, b, 41)

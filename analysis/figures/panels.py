@@ -144,7 +144,7 @@ def _is_drawn(figure: Figure, key: Any) -> bool:
     """Return whether a panel has what an entry stands for, if that is a band or dashes."""
     if isinstance(key, Patch):
         bands = (c for ax in figure.axes for c in ax.collections if isinstance(c, PolyCollection))
-        return any(len(path.vertices) for band in bands for path in band.get_paths())
+        return any(np.size(path.vertices) for band in bands for path in band.get_paths())
     if isinstance(key, Line2D) and key.is_dashed():
         return any(line.is_dashed() for ax in figure.axes for line in ax.lines)
     return True
