@@ -186,6 +186,7 @@ def test_our_own_statuses_are_kept_in_silence():
 @pytest.mark.parametrize(("name", "values", "reason"), [
     ("sys/failed", ["False", "True", "False"], "failed"),
     ("run.active", [False, True, False], "active"),
+    ("converged", ["True", "False", "True"], "not converged"),
     ("exit_code", [0, 137, 0], "exit code 137"),
     ("returncode", ["0", "1", "0"], "exit code 1"),
     ("phase", ["Succeeded", "Failed", "Succeeded"], "failed"),

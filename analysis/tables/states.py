@@ -24,8 +24,8 @@ RUNNING = "running"
 NO_STATE = "without a state"
 
 _WORDS = {
-    "ok": "ok finished finish completed complete done success succeeded successful passed closed "
-    "published",
+    "ok": "ok finished finish completed complete converged done success succeeded successful "
+    "passed closed published",
     "diverged": "diverged divergent nan inf exploded",
     "stopped": "stopped pruned earlystopped halted",
     "failed": "failed fail failure crashed crash killed error errored exception preempted canceled "
@@ -79,8 +79,9 @@ _CALCULATIONS = ("#div/0!", "#num!", "#value!", "#ref!", "#n/a", "inf", "+inf", 
 _UNLESS_OTHERS = ("terminated", "inactive", "ended", "exited", "stop")
 """Words that mean 'finished' to some trackers, unless the column has another word for it."""
 _QUESTIONS = (
-    "finished", "complete", "completed", "done", "success", "succeeded", "successful", "ok",
-    "crashed", "failed", "diverged", "killed", "preempted", "pruned", "aborted", "cancelled",
+    "finished", "complete", "completed", "converged", "done", "success", "succeeded",
+    "successful", "ok", "crashed", "failed", "diverged", "killed", "preempted", "pruned", "aborted",
+    "cancelled",
     "canceled", "running", "active", "fertig", "abgeschlossen", "abgebrochen", "fehlgeschlagen",
 )  # fmt: skip
 """Names of columns that answer with yes or no."""
