@@ -19,6 +19,7 @@ from analysis.tables.containers import located
 from analysis.tables.derive import RULES, derive
 from analysis.tables.doubts import suspect
 from analysis.tables.guess import announce, name_columns
+from analysis.tables.names import lacking
 from analysis.tables.notes import without_notes
 from analysis.tables.numbers import to_numbers
 from analysis.tables.objectives import check_one_objective, check_one_vocabulary
@@ -218,8 +219,7 @@ def _check_present(
         return
     if chart:
         raise TableError(wandb.what_a_chart_lacks(table, absent, f"{where} is {chart}"))
-    columns = [name for name in own.columns if name != FILE]
-    raise TableError(f"{where}: {missing_column(absent[0], columns)}")
+    raise TableError(f"{where}: {lacking(absent[0], own)}")
 
 
 def _with_ends(table: pd.DataFrame, where: str) -> pd.DataFrame:

@@ -203,3 +203,20 @@ def _match(pattern: re.Pattern[str], text: str, is_file: bool) -> str | None:
             groups = [group for group in match.groups() if group is not None]
             return groups[0] if groups else match[0]
     return None
+
+
+_SIZE = re.compile(r"(?<![\w.])\d+(?:\.\d+)?[kMB](?![a-zA-Z0-9])")
+"""A size in the name of a run, as in gpt-1.3B or 98.9k-s350."""
+
+
+def lacking(name: str, table: pd.DataFrame) -> str:
+    """Return :func:`missing_column` for a table, with the option that takes N from the names of its
+    runs if all of them hold a size."""
+    text = missing_column(name, [c for c in table.columns if c != FILE])
+    if name != "N" or "run_id" not in table.columns or not len(table):
+        return text
+    sizes = table["run_id"].astype(str).str.findall(_SIZE).str[0]
+    if sizes.isna().any() or sizes.nunique() < 2:
+        return text
+    pattern = option({"{run:([0-9.]+[kMB])}": "N"})
+    return f"{text} The names of the runs hold sizes such as {sizes.iloc[0]}: {pattern} takes them."
