@@ -628,6 +628,7 @@ def test_runs_that_wandb_wrote_are_imported(tmp_path, monkeypatch, capsys):
     run = wandb.init(project="x", mode="offline", dir=str(tmp_path), config=config, id="crash")
     run.log({"val/loss": 5.0, "tokens_seen": 1e7}, step=100)
     run.finish(exit_code=1)
+    wandb.teardown()  # finish() may return before all is on the disk
     text = printed(capsys, "import", f"wandb:{tmp_path}", "--out", str(tmp_path / "runs.csv"))
     assert "7 runs (6 ok, 1 failed)" in text
     table = pd.read_csv(tmp_path / "runs.csv").set_index("run_id")
