@@ -269,6 +269,7 @@ def test_commands_on_a_folder_without_a_sweep(
 def test_commands_need_neither_torch_nor_ray_nor_pandas(store: Store, spec: Spec):
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from scaling.cli import main\n"
+        "sys.modules['mlflow'] = None  # as if it were not installed\n"
         "for words in (['status'], ['watch'], ['logs', sys.argv[2]], ['clean'],):\n"
         "    main([words[0], 'results/small', *words[1:]])\n"
         "try: main(['export', 'results/small', '--to', 'mlflow'])\n"

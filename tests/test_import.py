@@ -363,6 +363,22 @@ def test_a_database_of_mlflow(tmp_path, form, capsys):
     check_ladder(load(f"mlflow:{form.format(path)}"))
 
 
+def test_sizes_in_the_names_of_runs_are_offered(tmp_path, capsys):
+    for number, N in enumerate((0.8, 3.2, 12.5)):
+        points = [event(s, "val/loss", 4.0 - N / 9 - s / 900) + event(s, "tokens", 1e4 * s)
+                  for s in (10, 20)]  # fmt: skip
+        place = tmp_path / f"gpt-{N}k-s{number}"
+        place.mkdir()
+        (place / "events.out.tfevents.1").write_bytes(b"".join(points))
+    option = "{run:([0-9.]+[kKmMbB])(?![A-Za-z])}=N"
+    text = refused(capsys, tmp_path / "o" / "runs.csv", f"tensorboard:{tmp_path}")
+    assert "Is N in 'run', as in 'gpt-0.8k-s0'?" in text and f"--map '{option}'" in text
+    assert call("fit", f"tensorboard:{tmp_path}") == 2 and option in capsys.readouterr().err
+    assert option in inspect(f"tensorboard:{tmp_path}").text(1000)
+    names = {"{run:([0-9.]+[kMB])}": "N"}
+    assert list(load(f"tensorboard:{tmp_path}", map=names)["N"]) == [800, 12500, 3200]
+
+
 def test_event_files_of_tensorboard_with_a_folder_per_split(tmp_path):
     for id, _, config, rows in ladder():
         for split, metric in (("train", "train/loss"), ("val", "val/loss")):
@@ -612,6 +628,7 @@ def test_runs_that_wandb_wrote_are_imported(tmp_path, monkeypatch, capsys):
     run = wandb.init(project="x", mode="offline", dir=str(tmp_path), config=config, id="crash")
     run.log({"val/loss": 5.0, "tokens_seen": 1e7}, step=100)
     run.finish(exit_code=1)
+    wandb.teardown()  # finish() may return before all is on the disk
     text = printed(capsys, "import", f"wandb:{tmp_path}", "--out", str(tmp_path / "runs.csv"))
     assert "7 runs (6 ok, 1 failed)" in text
     table = pd.read_csv(tmp_path / "runs.csv").set_index("run_id")

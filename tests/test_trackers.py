@@ -202,6 +202,7 @@ def test_a_run_that_wandb_wrote_is_read(tmp_path: Path, monkeypatch: pytest.Monk
     for step in STEPS:
         run.log({"val/loss": loss(step), "odd": math.nan}, step=step)
     run.finish()
+    wandb.teardown()  # finish() may return before all is on the disk
     found = reader(tmp_path, "wandb", "wandb").finish()
     assert [point["L"] for point in found.curve] == [loss(s) for s in STEPS]
     assert found.final["N"] == 1005

@@ -16,6 +16,7 @@ from analysis.tables.beside import curves_file, record_file
 from analysis.tables.conditions import matching
 from analysis.tables.derive import RULES, derive
 from analysis.tables.guess import Guess, announce, name_columns
+from analysis.tables.names import lacking
 from analysis.tables.numbers import to_numbers
 from analysis.tables.objectives import check_one_vocabulary
 from analysis.tables.rows import chosen, of_final_rows, used_rows, with_loss
@@ -27,7 +28,7 @@ from scaling.errors import ConfigError, TableError
 from scaling.files import replacing
 from scaling.jsonable import finite
 from scaling.mapping import option
-from scaling.table import check, missing_column
+from scaling.table import check
 
 _SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
 _NEED = ("N", "D", "C", "L", "run_id")
@@ -145,7 +146,7 @@ def _named(opened: Opened, where: str | None) -> tuple[pd.DataFrame, Guess, dict
     derived = derive(table, None, source)
     for name in _NEED:
         if name not in table.columns:
-            raise TableError(f"{source}: {missing_column(name, opened.table.columns)}")
+            raise TableError(f"{source}: {lacking(name, opened.table)}")
     return table, found, derived
 
 

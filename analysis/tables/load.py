@@ -19,7 +19,7 @@ from analysis.tables.containers import located, with_index
 from analysis.tables.derive import RULES, derive
 from analysis.tables.doubts import suspect
 from analysis.tables.guess import announce, name_columns
-from analysis.tables.names import size_in_texts
+from analysis.tables.names import lacking, size_in_texts
 from analysis.tables.notes import without_notes
 from analysis.tables.numbers import parsed, to_numbers
 from analysis.tables.objectives import check_one_objective, check_one_vocabulary
@@ -218,8 +218,8 @@ def _check_present(
     absent = [name for name in wanted if name not in table.columns]
     if not absent or table.empty:
         return
-    hint = size_in_texts(table) if "N" in absent else ""
     if chart:
+        hint = size_in_texts(table) if "N" in absent else ""
         raise TableError(wandb.what_a_chart_lacks(table, absent, f"{where} is {chart}") + hint)
     columns = [name for name in own.columns if name != FILE]
     if columns and all(parsed(pd.Series([str(name)])).notna().all() for name in columns):
@@ -227,7 +227,7 @@ def _check_present(
             f"{where} has no names of columns: its first row is {', '.join(map(str, columns))}. "
             "Write a row of names above it, such as params,tokens,loss."
         )
-    raise TableError(f"{where}: {missing_column(absent[0], columns)}{hint}")
+    raise TableError(f"{where}: {lacking(absent[0], own)}")
 
 
 def _with_ends(table: pd.DataFrame, where: str) -> pd.DataFrame:
