@@ -147,7 +147,7 @@ for name in SHAPES:
     packs("compiled_graphed", name)
 
 
-@check("cpp_wrapper", seconds=120)
+@check("cpp_wrapper_3e4", seconds=120)
 def cpp_wrapper(bench: Bench) -> Figures:
     """Does a wrapper in C++ speed up compiled steps? Compare with `compiled_3e4`."""
     bench.needs_gpus()  # on a CPU it is always used
