@@ -79,14 +79,15 @@ def text_of_report(text: str) -> Numbers:
         power = re.search(r'alttext="([ND]_opt)"', body)
         if len(cells) == 5 and power:
             found[f"{power[1]} {cells[0]}"] = (cells[2], *re.findall(NUMBER, cells[3]))
-        elif len(cells) == 6 and re.fullmatch(r"[\d.]+ %", cells[4]):
-            found[f"held-out error {cells[0]}"] = (cells[4].removesuffix(" %"),)
+        elif law := re.search(r'data-law="(\w+)"', body):
+            found[f"held-out error {law[1]}"] = (cells[5].removesuffix(" %"),)
     for card in re.findall(r'<article class="card"><h3>(L.*?</article>)', text):
         law = re.match(r"L\(.*?\): (\w+)", card)
         for name, shown in re.findall(r'<dt><math alttext="(.*?)">.*?<dd>(.*?)</dd>', card):
             parts = re.findall(NUMBER, re.sub(r"<[^>]*>|\(.*?\)", "", shown))
             found[name if name in MEANINGS else f"{law[1]}.{name}"] = tuple(parts)
-    if rule := re.search(rf"data rule: .*? N\^{VALUE}", html.unescape(text), re.I):
+    words = html.unescape(re.sub("<[^>]*>", "", text.replace("<sup>", "^")))
+    if rule := re.search(rf"data rule: .*? N\^{VALUE}", words, re.I):
         found["data rule"] = rule.groups()
     # The parameters of L(N), L(D) and L(C) other than their exponents have no rivals.
     return {name: parts for name, parts in found.items() if not re.match(r"kaplan_[NDC]\.", name)}
