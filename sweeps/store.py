@@ -32,12 +32,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scaling import files, progress, weights
+from scaling import files, progress, run_progress, weights
 from scaling.command_run import CommandRun, Run
 from scaling.config import RECIPE, flatten
 from scaling.files import write_atomic
 from scaling.recorded_run import recorded
-from scaling.run_progress import CHECKPOINT, PROGRESS
 from sweeps import leases, leftovers, mirror, sharing
 from sweeps.adaptive.interval import Round
 from sweeps.errors import StoreError, why, writing
@@ -285,7 +284,7 @@ class Store(Folder):
                 mirror.push_weights(self.remote, self, row["run_id"])
                 self.remote.write(f"results/{row['run_id']}.json", data)
                 os.utime(path)  # not older than the object, so that the object is not fetched
-        for name in (CHECKPOINT, PROGRESS):
+        for name in (run_progress.CHECKPOINT, run_progress.PROGRESS):
             with contextlib.suppress(OSError):
                 (folder / name).unlink()
 
