@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from small import call
 
-from analysis import effective_data, figures, fit
+from analysis import effective_data, figures, fit, frontier
 from analysis.transfer.arms import arms
 from analysis.transfer.presentation import text
 from scaling.errors import TableError
@@ -141,6 +141,8 @@ def test_a_table_with_both_arms_is_refused_by_a_fit():
     runs = experiment()
     with pytest.raises(TableError, match=r"12 of 27 runs began .*init_run\.isna"):
         fit("floor_D", runs[(runs["seed"] == 0) & (runs["lr"] == 1.0)])
+    with pytest.raises(TableError, match="began from the weights"):
+        frontier(runs.assign(C=6.0 * runs["N"] * runs["D"]))
     fit("floor_D", runs[(runs["init_run"] == "") & (runs["N"] == SIZES[0])])
 
 

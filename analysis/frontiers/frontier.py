@@ -30,6 +30,7 @@ from analysis.frontiers.parametric import parametric
 from analysis.frontiers.result import Comparison, Frontier
 from analysis.laws import Law, resolve
 from analysis.tables.conventions import counted, in_words, per_token
+from analysis.tables.objectives import check_one_objective, check_one_start
 from scaling import progress
 from scaling.errors import TableError
 from scaling.table import sensible
@@ -97,6 +98,8 @@ def frontier(
         "frontier(data)", "data", data, pd.DataFrame,
         remedy="It must be a table, as load() returns it, or a fit.",
     )  # fmt: skip
+    check_one_objective(data, one_task=True)
+    check_one_start(data)
     is_curve = "D_total" in data.columns
     method = method or ("envelope" if is_curve else "parametric")
     if method not in (*METHODS, "all"):
