@@ -290,6 +290,8 @@ def alternate(column, values):
     ids=["one", "half", "all", "growing", "sizes"],
 )
 @pytest.mark.parametrize("command", READERS[:5], ids=lambda words: words[0])
+@pytest.mark.filterwarnings("ignore:.* losses? (is|are) above 20 nats")  # a note, for a user
+@pytest.mark.filterwarnings("ignore:.* rows have N below 1000")
 def test_extreme_losses_and_sizes_give_an_answer_or_one_line(
     folder, capsys, monkeypatch, change, command
 ):
