@@ -68,7 +68,7 @@ def test_figures_of_other_scales_are_legible(make, sweep, few_resamples, tmp_pat
     choice = choose(runs, bootstrap=20, alone=True) if runs["N"].nunique() > 1 else None
     found = {}
     for width in widths:
-        made, _ = drawings(tmp_path, names=NAMES, width=width, choice=choice)
+        made, _ = drawings(tmp_path, names=NAMES, width=width, shared={"choice": choice})
         assert len(made) >= least
         found |= {(name, width): seen for name, one in made.items() if (seen := faults(one))}
     assert found == {}

@@ -24,6 +24,8 @@ _LEAST = {"N": 1e3, "D": 1e5}
 """Numbers below which the median run is most likely not counted one by one."""
 _HIGHEST_LOSS = 20.0
 """Loss, in nats per token, that only diverged runs exceed."""
+_UNITS_APART = 100.0
+"""Least factor between rows in millions and all others. Evaluations of a run lie closer."""
 
 
 def suspect(
@@ -103,8 +105,10 @@ def _suspect_search(used: pd.DataFrame, wanted: set[str]) -> Iterator[str]:
 def _other_units(used: pd.DataFrame, middle: Mapping[str, float]) -> Iterator[str]:
     """Yield a doubt if a few rows of a column seem to be in millions or billions."""
     for name in [n for n, least in _LEAST.items() if middle.get(n, 0.0) >= least]:
-        few = used.index[used[name].to_numpy(float) < min(_LEAST[name], middle[name] / 1e3)]
-        if len(few):
+        values = used[name].astype(float)
+        is_small = values < min(_LEAST[name], middle[name] / 1e3)
+        few, others = values.index[is_small], values[~is_small]
+        if len(few) and others.min() >= _UNITS_APART * values[few].max():
             yield (
                 f"{len(few)} of {len(used)} rows {'have' if len(few) > 1 else 'has'} {name} below "
                 f"{_LEAST[name]:g}, first at row {few[0]} ({name}={used[name][few[0]]:.6g}), but "
