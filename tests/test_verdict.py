@@ -85,7 +85,7 @@ def test_plan_and_report_begin_with_the_same_sentences(swept, summary, monkeypat
     page = report(folder, folder / "page.html").read_text("utf-8")
     lead = html.unescape(page[: page.index("<h2>")])
     plan = summary.plan
-    answer = re.findall(r'<p id="planner-answer"[^>]*>(.*?)</p>', lead)[0]
+    answer = re.findall(r'<p id="planner-answer"[^>]*>(.*?)</p>', lead)[0].replace("\xa0", " ")
     assert f"{count(plan.N.value)} parameters on {count(plan.D.value)} tokens" in answer
     assert f"loss {plan.L.value:.2f} [{plan.L.low:.2f}, {plan.L.high:.2f}]" in answer
     for part, sentence in (("trust", summary.verdict[0]), ("doubt", summary.verdict[2])):

@@ -157,9 +157,9 @@ def _by_run(runs: pd.DataFrame, curves: pd.DataFrame, start: float) -> dict[Any,
     ids = curves["run_id"].to_numpy()
     points = curves[[along, "L"]].to_numpy(float)
     rates = curves["lr"].to_numpy(float) if "lr" in curves.columns else np.full(len(ids), np.nan)
-    starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]]) if len(ids) else []
+    ends = np.flatnonzero(np.r_[ids[1:] != ids[:-1], True][: len(ids)]) + 1
     found = {}
-    for first, last in zip(starts, [*starts[1:], len(ids)], strict=True):
+    for first, last in zip([0, *ends[:-1]], ends, strict=False):  # no end without evaluations
         if last - first <= _POINTS:
             continue
         path, lr, begins = points[first:last].copy(), rates[first:last], 0.0

@@ -173,7 +173,7 @@ def load(
     _check_alike(table, source, mixed=mixed, tracked=opened is not None)
     announce(table, found, derived, source)
     # Units in results folders are known.
-    suspect(table, source, wanted, found.origins, sizes=not ours, swapped=need is None)
+    suspect(table, source, {*wanted, *also}, found.origins, sizes=not ours, swapped=need is None)
     facts = {"guessed": found.names, "unfinished": unfinished, "left_out": left_out}
     return _with_facts(table, {"source": source, "derived": derived}, facts)
 

@@ -60,7 +60,7 @@ def begun_from_weights(runs: pd.DataFrame) -> pd.Series:
     """Return which runs began from the weights of another run."""
     if "init_run" not in runs.columns:
         return pd.Series(False, runs.index)
-    return runs["init_run"].fillna("").astype(str) != ""
+    return runs["init_run"].astype(object).fillna("").astype(str) != ""
 
 
 def check_one_vocabulary(table: pd.DataFrame, where: str) -> None:

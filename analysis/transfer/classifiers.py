@@ -28,7 +28,7 @@ def best_classifiers(runs: pd.DataFrame) -> pd.DataFrame:
             "trains some."
         )
     ok = runs[runs["status"] == "ok"] if "status" in runs else runs
-    used = ok[ok["accuracy"].notna() & ok["labels"].fillna("").astype(bool)]
+    used = ok[ok["accuracy"].notna() & ok["labels"].astype(object).fillna("").astype(bool)]
     if used.empty:
         raise TableError("no finished run is a classifier (column accuracy).")
     used = used.assign(
