@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install data demo backtest test test-slow test-gpu test-hf test-trackers test-wheel fuzz lint type figures notebooks docs bench clean
+.PHONY: install data demo backtest test test-long test-slow test-gpu test-hf test-trackers test-wheel fuzz lint type figures notebooks docs bench clean
 
 install: $(STAMP)
 
@@ -30,6 +30,11 @@ backtest: $(STAMP)
 test: data
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+# The tests in tests/long_tests.txt take most of the time.
+test-long: data
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'long and not slow' -n 2 --dist loadfile \
+	  --no-loadscope-reorder
+
 test-slow: data
 	$(BIN)/python -m pytest -m slow --timeout 1800
 
@@ -49,8 +54,8 @@ $(LIBRARIES)/.installed: pyproject.toml constraints.txt
 
 # Test the exchange against transformers and lm-evaluation-harness.
 test-hf: $(LIBRARIES)/.installed
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(LIBRARIES)/bin/python -m pytest tests/test_hf.py \
-	  tests/test_exchange.py tests/test_own_trainer.py
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(LIBRARIES)/bin/python -m pytest -m 'not slow' \
+	  tests/test_hf.py tests/test_exchange.py tests/test_own_trainer.py
 
 # Test what W&B, MLflow, TensorBoard, Lightning and the Trainer of transformers write. A test that is
 # skipped fails.

@@ -51,8 +51,15 @@ def _not_skipped(report: Any, config: pytest.Config) -> Any:
     return report
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are selected by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the longest file first, so that two processes finish at about the same time."""
+    """Mark long tests, and run the longest file first, so that two processes finish at about the
+    same time."""
+    long = set((Path(__file__).parent / "long_tests.txt").read_text().splitlines())
+    for item in items:
+        name = item.nodeid.removeprefix("tests/")
+        if name in long or name.partition("[")[0] in long:
+            item.add_marker("long")
     items.sort(key=lambda item: item.path.name != "test_sweep_faults.py")
 
 

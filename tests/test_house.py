@@ -143,3 +143,9 @@ def test_lines_of_the_bundled_specs_are_short():
     """The linter checks the lines of Python files only."""
     for path in (ROOT / "sweeps" / "specs").glob("*.toml"):
         assert max(map(len, path.read_text().splitlines())) <= 100, path
+
+
+def test_long_tests_exist():
+    for name in (ROOT / "tests" / "long_tests.txt").read_text().splitlines():
+        file, function = name.partition("[")[0].split("::")
+        assert f"def {function}(" in (ROOT / "tests" / file).read_text(), name
