@@ -13,26 +13,27 @@ import numpy as np
 from scaling.column_words import meaning
 from scaling.mapping import in_expression, option
 
-_ACCUMULATED = re.compile(r"(?:.*[./])?(?:gradient|grad)_acc\w*", re.I)
-_WORLD = re.compile(
-    r"(?:.*[./])?(?:(?:ddp_|dist_)?world_?size|(?:n|num)_?(?:gpus?|devices|processes|replicas)"
-    r"|data_parallel_size|dp_size)",
-    re.I,
+
+def _named(words: str) -> re.Pattern[str]:
+    """Return the pattern of a setting's name, with or without what a tracker writes before it."""
+    return re.compile(rf"(?:.*[./])?(?:{words})", re.I)
+
+
+_ACCUMULATED = _named(r"(?:gradient|grad)_acc\w*")
+_WORLD = _named(
+    r"(?:ddp_|dist_)?world_?size|(?:n|num)_?(?:gpus?|devices|processes|replicas)"
+    r"|data_parallel_size|dp_size"
 )
-_NODES = re.compile(r"(?:.*[./])?(?:n|num|number_of)?_?nodes", re.I)
-_PER_NODE = re.compile(
-    r"(?:.*[./])?(?:(?:n|num)_?)?(?:gpus|devices|n?_?procs?|processes)_?per_?node", re.I
-)
-_PER_DEVICE = re.compile(
-    r"(?:.*[./])?(?:(?:per_?device|per_?gpu|micro|device|local)_?(?:train_?)?batch_?size"
-    r"|(?:train_?)?(?:micro_?)?batch_?size_per_(?:gpu|device)|micro_?batch)",
-    re.I,
+_NODES = _named(r"(?:n|num|number_of)?_?nodes")
+_PER_NODE = _named(r"(?:(?:n|num)_?)?(?:gpus|devices|n?_?procs?|processes)_?per_?node")
+_PER_DEVICE = _named(
+    r"(?:per_?device|per_?gpu|micro|device|local)_?(?:train_?)?batch_?size"
+    r"|(?:train_?)?(?:micro_?)?batch_?size_per_(?:gpu|device)|micro_?batch"
 )
 _WHOLE = re.compile(r"global|effective|total", re.I)
-_SEQUENCES = re.compile(
-    r"(?:.*[./])?(?:(?:consumed|seen|processed|num|n|total|train)_?(?:train_?)?)?"
-    r"(?:samples|sequences|examples)(?:_?(?:seen|consumed|processed))?",
-    re.I,
+_SEQUENCES = _named(
+    r"(?:(?:consumed|seen|processed|num|n|total|train)_?(?:train_?)?)?"
+    r"(?:samples|sequences|examples)(?:_?(?:seen|consumed|processed))?"
 )
 _TOKENS_AT_LEAST = 2**14
 """A batch size from which on it is taken in tokens, as in any table."""

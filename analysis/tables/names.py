@@ -143,8 +143,7 @@ def evaluated(table: pd.DataFrame, expression: str, where: str, symbol: str = ""
 
 def lacking(name: str, table: pd.DataFrame) -> str:
     """Return :func:`missing_column` for a table, with advice if N may be in a column of text."""
-    text = missing_column(name, [c for c in table.columns if c != FILE])
-    return text + (size_in_texts(table) if name == "N" else "")
+    return _missing(table, name) + (size_in_texts(table) if name == "N" else "")
 
 
 def size_in_texts(table: pd.DataFrame) -> str:
