@@ -155,7 +155,7 @@ def critical_batch(
     return CriticalBatch(table=table, fits=tuple(fits), law=law, status=tuple(status), level=level)
 
 
-def critical_batch_of(
+def critical_batch_for_plans(
     runs: pd.DataFrame, curves: pd.DataFrame | None, *, seed: int = 0
 ) -> CriticalBatch | None:
     """Return the critical batch size that gives a plan its batch size.

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from analysis.abilities.outlook import folder_with_scores, outlook
 from analysis.abilities.tasks import AbilityPrediction
-from analysis.critical_batch import CriticalBatch, critical_batch_of
+from analysis.critical_batch import CriticalBatch, critical_batch_for_plans
 from analysis.curves.collapse import collapse
 from analysis.curves.collapse_result import Collapse
 from analysis.data_limits import DataRule, data_rule
@@ -211,7 +211,7 @@ def summarise(
         attempt.skipped |= {f"frontier by {name}": why for name, why in compared.skipped.items()}
     kaplan = laws.get("Kaplan")
     rule = attempt("data rule", data_rule, kaplan) if kaplan else None
-    critical = attempt("batch size of these runs", critical_batch_of, runs, curves)
+    critical = attempt("batch size of these runs", critical_batch_for_plans, runs, curves)
     planned, following, further = _plan(attempt, choice, fronts.get("envelope"), runs, critical)
     if folder.is_file() and draw and figures is None:
         attempt.skipped["figures"] = "figures of a table are drawn if --figures names a folder."

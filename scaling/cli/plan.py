@@ -300,13 +300,13 @@ def _critical_batch(
 ) -> Any:
     """Return the critical batch size measured by learning curves; None without curves, or, with the
     reason in `skipped`, if they do not allow it."""
-    from analysis.critical_batch import critical_batch_of
+    from analysis.critical_batch import critical_batch_for_plans
     from analysis.fitting.checks import FitError
     from scaling.errors import TableError
 
     try:
         curves = load_runs_and_curves(results, quiet=True, **selection)[1]
-        return critical_batch_of(runs, curves, seed=seed)
+        return critical_batch_for_plans(runs, curves, seed=seed)
     except (FitError, TableError) as error:
         skipped["batch size of these runs"] = str(error)
         return None
